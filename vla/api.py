@@ -131,7 +131,7 @@ def train(*overrides: str, **settings: Any) -> TrainedRun:
         from vla.training.distributed import init_processes
         from vla.training.run_folder import open_run
 
-        processes = init_processes(config.train.device, config.train.precision)
+        processes = init_processes(config.train.device)
         folder = open_run(config, processes)
         run_in_folder(config, folder, None, processes)
     else:

@@ -55,13 +55,6 @@ class MergedAdapter:
     weights: Mapping[str, Tensor]
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device of a setting; `auto` is CUDA where it is available."""
-    return torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    )
-
-
 def small_architecture(
     config: RobotConfig, proprio_size: int, num_plan_numbers: int
 ) -> SmallArchitecture | None:

@@ -6,6 +6,7 @@ point. A boolean is no number, and a number is no boolean.
 
 from __future__ import annotations
 
+import re
 from math import isqrt
 from typing import Annotated, Literal
 
@@ -40,6 +41,28 @@ def check_unique(names: tuple[str, ...]) -> tuple[str, ...]:
     if repeated:
         raise ValueError(f"names {repeated[0]} twice: leave one of them out")
     return names
+
+
+def check_url(value: str) -> str:
+    """Refuse an address that is none of HTTP.
+
+    Raises:
+        ValueError: it does not begin with http:// or https://, and a host.
+    """
+    if not re.match("https?://[^/]", value):
+        raise ValueError("must be an address, as http://localhost:8000")
+    return value
+
+
+def check_device_name(value: str) -> str:
+    """Refuse a name that is no device, on any machine.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError("must be auto, cpu, cuda, cuda:N (a number) or mps")
+    return value
 
 
 SMALLEST = 1e-12
@@ -92,6 +115,8 @@ Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 
 Name = Annotated[str, StringConstraints(pattern=r"\S")]
 """A name; never empty, as an unset shell variable would be."""
+Url = Annotated[Name, AfterValidator(check_url)]
+DeviceName = Annotated[Name, AfterValidator(check_device_name)]
 Names = Annotated[tuple[Name, ...], AfterValidator(check_unique)]
 NonEmptyNames = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(check_unique)]
 Weights = Annotated[dict[Name, Number], Field(min_length=1)]

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from vla.build import build_vlm, checkpoint_folder, resolve_device, small_architecture
+from vla.build import build_vlm, checkpoint_folder, small_architecture
 from vla.config import load
 from vla.models.checkpoint import EMBEDDED, save_vlm, small_vlm
 from vla.models.vocabulary import location_ids
@@ -120,7 +120,3 @@ def test_every_number_of_an_architecture_is_a_setting():
         "vocabulary_size": 700,
     } == (dataclasses.asdict(architecture))
     assert small_architecture(load(["model=smollm2"]), 7, 8) is None
-
-
-def test_device_by_name():
-    assert resolve_device("cpu") == torch.device("cpu")

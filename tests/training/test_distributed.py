@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
@@ -15,10 +14,8 @@ from vla.collectives import single_process, sum_gradients
 from vla.training.distributed import (
     SingleProcess,
     broadcast_weights,
-    choose_device,
     init_processes,
     shard_rows,
-    uses_bf16,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +78,7 @@ def test_two_processes_make_the_gradient_of_one(tmp_path: Path):
 
 
 def test_a_single_process_adds_nothing():
-    processes = init_processes("cpu", "auto")
+    processes = init_processes("cpu")
     assert isinstance(processes, SingleProcess)
     assert processes.reduce_sum is single_process
     layer = nn.Linear(2, 1)
@@ -92,30 +89,3 @@ def test_a_single_process_adds_nothing():
     assert layer.weight is weight
     assert layer.weight.grad is gradient
     assert shard_rows([1, 2, 3], processes) == [1, 2, 3]
-
-
-def test_bf16_is_the_precision_of_the_forward_pass_only():
-    processes = SingleProcess(torch.device("cpu"), bf16=True)
-    layer = nn.Linear(2, 2)
-    with processes.autocast():
-        assert layer(torch.ones(1, 2)).dtype == torch.bfloat16
-    assert layer.weight.dtype == torch.float32
-    assert layer(torch.ones(1, 2)).dtype == torch.float32
-
-
-def test_precision_and_device_by_setting():
-    cpu = torch.device("cpu")
-    assert [uses_bf16(precision, cpu) for precision in ("auto", "fp32", "bf16")] == [
-        False,
-        False,
-        True,
-    ]
-    assert choose_device("cpu") == cpu
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that is asked for")
-def test_a_gpu_that_is_not_there_is_an_error_with_a_remedy():
-    with pytest.raises(
-        ValueError, match=r"train.device \(cuda\): no GPU is visible here; use train.device=cpu"
-    ):
-        choose_device("cuda")

@@ -26,9 +26,6 @@ class Two:
     def process_rng(self, *names):
         return nullcontext()
 
-    def autocast(self):
-        return nullcontext()
-
     def wait(self):
         return None
 

@@ -154,7 +154,7 @@ def all_of_it(processes: Processes) -> dict:
 
 
 def main() -> None:
-    processes = init_processes("cpu", "fp32")
+    processes = init_processes("cpu")
     shared = all_of_it(processes)
     alone = all_of_it(SINGLE_PROCESS) if processes.is_main else {}
     torch.save({"shared": shared, "alone": alone}, f"rank-{processes.rank}.pt")

@@ -11,7 +11,7 @@ from vla.training.distributed import broadcast_weights, init_processes, shard_ro
 
 
 def main() -> None:
-    processes = init_processes("cpu", "fp32")
+    processes = init_processes("cpu")
     torch.manual_seed(processes.rank)
     layer = nn.Linear(3, 1)
     broadcast_weights(layer, processes)

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from vla.actions.action_statistics import CONSTANT_RANGE, check_dimensions, measure_action_range
+from vla.devices import constant
 
 OUTLIER_DISTANCE = 5.0
 """Distance from the middle of the quantiles beyond which a value is far, in halves of the distance
@@ -68,7 +69,9 @@ class ActionBins:
         actions = actions.float()
         columns = [
             torch.bucketize(
-                actions[..., d].contiguous(), torch.tensor(edges, dtype=actions.dtype), right=True
+                actions[..., d].contiguous(),
+                constant(edges, actions.device),
+                right=True,
             )
             for d, edges in zip(self.active, self.edges, strict=True)
         ]
@@ -76,9 +79,9 @@ class ActionBins:
 
     def decode(self, ids: Int[Tensor, "*rows a"]) -> Float[Tensor, "*rows A"]:
         """Bin centres of ids, constants elsewhere."""
-        actions = torch.tensor(self.constants).repeat(*ids.shape[:-1], 1)
+        actions = constant(self.constants, ids.device).repeat(*ids.shape[:-1], 1)
         for i, d in enumerate(self.active):
-            actions[..., d] = torch.tensor(self.centers[i])[ids[..., i]]
+            actions[..., d] = constant(self.centers[i], ids.device)[ids[..., i]]
         return actions
 
     def to_dict(self) -> dict[str, Any]:

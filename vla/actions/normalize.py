@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
 from vla.actions.action_statistics import MAX_NORMALIZED, check_dimensions, measure_action_range
+from vla.devices import constant
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,9 @@ class ActionNormalizer:
 
     def encode(self, actions: Num[Tensor, "*rows A"]) -> Float[Tensor, "*rows a"]:
         """Actions (physical units) as values near [-1, 1]."""
-        # `new_tensor` takes the type of the actions: integers or bfloat16 would round the limits.
-        actions = actions.float()
-        low = actions.new_tensor(self.low)
-        high = actions.new_tensor(self.high)
-        return 2 * (actions[..., list(self.active)] - low) / (high - low) - 1
+        # In float32: integers or bfloat16 would round the limits.
+        low, high = self._limits(actions.device)
+        return 2 * (actions.float()[..., self._columns(actions.device)] - low) / (high - low) - 1
 
     def decode(self, values: Float[Tensor, "*rows a"]) -> Float[Tensor, "*rows A"]:
         """Values near [-1, 1] as actions (physical units), constants elsewhere.
@@ -58,11 +58,16 @@ class ActionNormalizer:
         Nothing is clipped; the environment does that.
         """
         values = values.float()
-        low = values.new_tensor(self.low)
-        high = values.new_tensor(self.high)
-        actions = values.new_tensor(self.constants).repeat(*values.shape[:-1], 1)
-        actions[..., list(self.active)] = low + (values + 1) / 2 * (high - low)
+        low, high = self._limits(values.device)
+        actions = constant(self.constants, values.device).repeat(*values.shape[:-1], 1)
+        actions[..., self._columns(values.device)] = low + (values + 1) / 2 * (high - low)
         return actions
+
+    def _limits(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return constant(self.low, device), constant(self.high, device)
+
+    def _columns(self, device: torch.device) -> Tensor:
+        return constant(self.active, device, torch.long)
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -22,7 +22,7 @@ from vla.config.rl_conflicts import (
 )
 from vla.config.robot import RobotConfig
 from vla.config.text import Constitution, TextConfig, TextPreference
-from vla.config.training import Evaluation, Train
+from vla.config.training import Evaluation
 from vla.config.workers import worker_conflicts
 from vla.ranges import nearest_divisor
 from vla.rewards.gold_rewards import GOLD_REWARDS
@@ -45,27 +45,12 @@ def find_conflicts(config: RobotConfig | TextConfig) -> list[str]:
         problems += turn_conflicts(config) + sampling_conflicts(config)
     if isinstance(config, RobotConfig):
         problems += branch_conflicts(config) + adapt_conflicts(config)
-        problems += device_conflicts(config.train)
         problems += scene_conflicts(config) + chunk_conflicts(config)
         problems += (
             model_conflicts(config) + seed_conflicts(config.evaluation) + recap_conflicts(config)
         )
         problems += zero_conflicts("sim.reward", config.sim.reward)
     return problems
-
-
-def device_conflicts(train: Train) -> list[str]:
-    """Devices and precisions that robot policies do not support: they train on the CPU in
-    float32."""
-    return [
-        f"train.{setting} ({value}) is for mode=text: a robot policy trains on the CPU in float32; "
-        f"set it to {usual}"
-        for setting, value, usual, ignored in (
-            ("device", train.device, "auto or cpu", ("cuda",)),
-            ("precision", train.precision, "auto or fp32", ("bf16",)),
-        )
-        if value in ignored
-    ]
 
 
 def zero_conflicts(setting: str, weights: dict[str, float]) -> list[str]:

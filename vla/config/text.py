@@ -34,13 +34,13 @@ from vla.ranges import (
     SmallCountOrZero,
     Temperature,
     Tokens,
+    Url,
     Weights,
 )
 
 Epochs = Annotated[Positive, Field(le=10**4)]
 Samples = Annotated[Integer, Field(ge=2, le=10**4)]
 MoreTokens = Annotated[Integer, Field(ge=1, le=10**6)]
-Url = Annotated[Name, Field(pattern="^https?://[^/]")]
 Timeout = Annotated[float, Field(gt=0, ge=0.1, le=3600)]
 """Seconds; a verifier process answers within hundredths of a second."""
 

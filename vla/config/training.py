@@ -11,6 +11,7 @@ from vla.config.section import Section
 from vla.ranges import (
     Count,
     CountOrZero,
+    DeviceName,
     LearningRate,
     Name,
     NonNegative,
@@ -125,7 +126,7 @@ class Train(Section):
 
     seed: Seed
     precision: Literal["auto", "fp32", "bf16"]
-    device: Literal["auto", "cpu", "cuda"]
+    device: DeviceName
     num_threads: NumThreads
     checkpoint_every: Count
     checkpoint_seconds: Positive

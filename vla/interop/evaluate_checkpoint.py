@@ -16,10 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vla.build import resolve_device
 from vla.config import load
 from vla.config.robot import RobotConfig
 from vla.config.simulation import Simulation
+from vla.devices import choose_device
 from vla.evaluation.checkpoint_settings import (
     check_held_out,
     checkpoint_settings,
@@ -169,7 +169,7 @@ def load_lerobot_checkpoint(
             "that the evaluation starts are held out"
         )
     policy, observe = open_policy(
-        folder, config.sim.max_steps, str(resolve_device(config.train.device))
+        folder, config.sim.max_steps, str(choose_device(config.train.device))
     )
     sampled = declaration.kind not in DETERMINISTIC
     if request.decoding == ("greedy" if sampled else "sampled"):

@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vla.devices import constant, to_device
 from vla.models.action_queries import ActionQueries
 from vla.models.backbone import Backbone, join_tokens
 from vla.models.pretrained_vlm import PretrainedVision
@@ -106,6 +107,8 @@ class VisionLanguageModel(nn.Module):
     """Names of the parameters that the state dict leaves out (`vla.models.base_model`)."""
     first_rows: Mapping[str, int] = MappingProxyType({})
     load_prefix: str = ""
+    autocast: torch.dtype | None = None
+    """Type of matrix products (None: that of the weights, which stay in float32)."""
 
     def __init__(
         self,
@@ -140,6 +143,11 @@ class VisionLanguageModel(nn.Module):
         self.proprio_projector[0] = nn.Identity()
         self.register_buffer("proprio_mean", torch.zeros(proprio_size))
         self.register_buffer("proprio_std", torch.ones(proprio_size))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.proprio_mean.device
 
     @property
     def width(self) -> int:
@@ -345,6 +353,7 @@ class VisionLanguageModel(nn.Module):
 
         Action ids are excluded: an answer consists of words.
         """
+        observation = to_device(observation, self.device)
         prefix = self.prefix(observation)
         mask = observation.token_mask
         cache = Backbone.new_cache()
@@ -353,12 +362,12 @@ class VisionLanguageModel(nn.Module):
         attend = attention_mask(prefix.shape[1], mask, layout=self.layout, prompt=mask)
         hidden = self.backbone(embeddings, attend, positions, cache)
         last = prefix.shape[1] + mask.sum(1) - 1
-        state = hidden[torch.arange(len(mask)), last]
-        visible = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.bool), mask], dim=1)
+        state = hidden[torch.arange(len(mask), device=mask.device), last]
+        visible = torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)
         answers: list[Tensor] = []
-        actions = torch.tensor(action_ids(self.backbone.vocabulary_size), dtype=torch.long)
-        actions = actions[actions != end_token]
-        done = torch.zeros(len(mask), dtype=torch.bool)
+        ids = action_ids(self.backbone.vocabulary_size)
+        actions = constant(tuple(i for i in ids if i != end_token), mask.device, torch.long)
+        done = mask.new_zeros(len(mask))
         for step in range(max_new_tokens):
             logits = self.backbone.logits(state).index_fill(-1, actions, -torch.inf)
             token = logits.argmax(-1).masked_fill(done, end_token)
@@ -366,7 +375,7 @@ class VisionLanguageModel(nn.Module):
             done = done | (token == end_token)
             if done.all() or step == max_new_tokens - 1:
                 break
-            visible = torch.cat([visible, torch.ones(len(mask), 1, dtype=torch.bool)], dim=1)
+            visible = torch.cat([visible, mask.new_ones(len(mask), 1)], dim=1)
             embedded = self.backbone.embed(token)[:, None]
             position = (self.layout.span + mask.sum(1) + step)[:, None]
             state = self.backbone(embedded, visible[:, None], position, cache)[:, 0]

@@ -8,8 +8,9 @@ Shapes: `B` decisions, `H` control steps a chunk, `A` action dimensions, `L` dra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import wraps
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vla.data.advantage_tokens import without_advantage_token
+from vla.devices import autocast, to_device
 from vla.models.heads import ValueHead
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.adapter import NoiseAdapter, ResidualAdapter
@@ -24,6 +26,22 @@ from vla.policies.head import Draws, Head, HeadInput, unique_consecutive_rows
 from vla.types import ActionScores, Decision, Observation, Trace, map_rows
 
 C = TypeVar("C")
+
+
+def on_device[**P, R](method: Callable[P, R]) -> Callable[P, R]:
+    """A method of a policy that first moves its tensors to the policy's device, in one copy, and
+    computes with the policy's precision."""
+
+    @wraps(method)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        policy: Any = args[0]
+        model = policy.model
+        moved, moved_options = to_device((args[1:], options), model.device)
+        with autocast(model.device, model.autocast):
+            return method(policy, *moved, **moved_options)
+
+    return call
+
 
 HEAD = "head."
 TRACE_KEYS = {"perceived": "hidden", "prefix": "prefix"}
@@ -77,6 +95,7 @@ class VlaPolicy(nn.Module, Generic[C]):
         redraws_alone = self.adapter is not None and self.adapter.redraws_alone
         return redraws_alone or self.cached == self.head.cache
 
+    @on_device
     def perceive(self, observation: Observation, trace: Trace | None = None) -> Tensor:
         """The head's input from the model; parts stored in the trace are not computed again."""
         stored = trace or {}
@@ -110,6 +129,7 @@ class VlaPolicy(nn.Module, Generic[C]):
         return HeadInput(self.model, context, unlabelled, self.guidance, rows, repeats)
 
     @torch.no_grad()
+    @on_device
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Draw a chunk of actions [B, H, A] (physical units) for every row."""
         prefix = self.model.prefix(observation)
@@ -124,6 +144,7 @@ class VlaPolicy(nn.Module, Generic[C]):
         return self.adapter.draw(self.head, inputs, observation, greedy)
 
     @torch.no_grad()
+    @on_device
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
         """`count` further decisions for every row, from its trace; those of a row are adjacent."""
         if isinstance(self.adapter, ResidualAdapter):
@@ -158,6 +179,7 @@ class VlaPolicy(nn.Module, Generic[C]):
             exact=self.adapter is not None or self.head.exact,
         )
 
+    @on_device
     def score(self, observation: Observation, trace: Trace) -> ActionScores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the
         present weights."""
@@ -176,6 +198,7 @@ class VlaPolicy(nn.Module, Generic[C]):
         values = inputs.expand_to_decisions(self.value_head(scores.summary))
         return ActionScores(scores.logprobs, scores.entropy, values)
 
+    @on_device
     def imitation_terms(
         self,
         observation: Observation,
@@ -191,6 +214,7 @@ class VlaPolicy(nn.Module, Generic[C]):
         )
 
     @torch.no_grad()
+    @on_device
     def value(self, observation: Observation) -> Float[Tensor, "B"]:
         """The critic's estimate of the return from the observed state."""
         inputs = self.head_input(self.perceive(observation), observation, guided=False)

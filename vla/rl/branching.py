@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.devices import to_host
 from vla.rl.protocols import Policy, StepResult, VectorEnvironment
 from vla.rl.state_critic import StateCritic
 from vla.types import Decision, Observation, Rollout, StateDict, Trace, concatenate_rows, map_rows
@@ -192,8 +193,9 @@ class BranchCollector:
         """Execute draws of some rows, each from its row's state, and restore that state."""
         count = self.settings.num_branches
         seen = map_rows(replace(observation, images={}), lambda tensor: tensor[chosen])
-        draws = self.policy.redraw(seen, map_rows(trace, lambda tensor: tensor[chosen]), count)
-        actions = draws.action.float().cpu().numpy()
+        rows = map_rows(trace, lambda tensor: tensor[chosen])
+        draws = to_host(self.policy.redraw(seen, rows, count))
+        actions = draws.action.float().numpy()
         start = self.environment.get_state(ids)
         for branch in range(count):
             result = self.environment.step(actions[branch::count], ids, render=False)
@@ -219,7 +221,7 @@ class BranchCollector:
         value, group = (torch.cat(reward) + self.settings.discount * expected)[order], group[order]
         number = torch.arange(len(value))
         return Rollout(
-            observation=map_rows(concatenate_rows(seen), lambda tensor: tensor.cpu()[order]),
+            observation=map_rows(concatenate_rows(seen), lambda tensor: tensor[order]),
             trace=decision.trace,
             logprobs=decision.logprobs,
             mask=decision.mask,
@@ -238,7 +240,7 @@ class BranchCollector:
 
 def take_every(tensor: Tensor, first: int, count: int) -> Tensor:
     """Every `count`-th row from `first` on."""
-    return tensor[first::count].cpu()
+    return tensor[first::count]
 
 
 def discounted_returns(rollout: Rollout, discount: float) -> Float[Tensor, "R"]:

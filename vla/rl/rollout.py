@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vla.devices import to_host
 from vla.rl.protocols import Critic, Observe, Policy, RolloutSaver, StepResult, VectorEnvironment
 from vla.rl.rollout_state import RolloutBuffer, restore_rollout, rollout_state
 from vla.types import Decision, Observation, Rollout, concatenate_rows, map_rows
@@ -34,7 +35,8 @@ def collect_rollout(
     Trajectory `i` starts from `seeds[i // group_size]`. The policy decides for the running
     environments only. A free environment takes the next start, so the batch stays full. Rows of
     several trajectories are interleaved; those of one trajectory are in order of time. A critic
-    also estimates the final observation of truncated trajectories.
+    also estimates the final observation of truncated trajectories. Observations lie on the CPU and
+    the policy moves them; its decision comes back in one copy.
 
     Args:
         on_decision: called with the number of ended trajectories.
@@ -57,15 +59,15 @@ def collect_rollout(
     if saved is None:
         observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
     else:
-        observation = restore_rollout(saved, store, environment, next(policy.parameters()).device)
+        observation = restore_rollout(saved, store, environment)
         running = saved["running"]
         ids = saved["ids"]
         pending = saved["pending"]
     while len(running):
-        decision = policy.act(observation, greedy=greedy)
+        decision = to_host(policy.act(observation, greedy=greedy))
         if before_step is not None:
             before_step(observation, decision, ids)
-        result = environment.step(np.asarray(decision.action.float().cpu(), dtype=np.float32), ids)
+        result = environment.step(np.asarray(decision.action.float(), dtype=np.float32), ids)
         following = observe(result.observation)
         ended = _record(store, policy, observation, decision, result, following, running)
         free = ids[ended.numpy()]
@@ -102,8 +104,8 @@ def _record(
     running: Int[Tensor, "n"],
 ) -> Tensor:
     """Append the rows of one step; return the mask of ended environments."""
-    store.observations.append(map_rows(observation, lambda tensor: tensor.cpu()))
-    store.decisions.append(map_rows(decision, lambda tensor: tensor.cpu()))
+    store.observations.append(observation)
+    store.decisions.append(decision)
     store.rewards.append(torch.as_tensor(np.asarray(result.reward), dtype=torch.float32))
     store.trajectories.append(running)
     terminated = torch.as_tensor(np.asarray(result.terminated), dtype=torch.bool)
@@ -177,9 +179,9 @@ def collect_responses(
     num_prompts = len(observation.tokens)
     row = torch.arange(num_prompts).repeat_interleave(group_size)
     repeated = map_rows(observation, lambda tensor: tensor[row.to(tensor.device)])
-    decision = map_rows(policy.act(repeated, greedy=greedy), lambda tensor: tensor.cpu())
+    decision = to_host(policy.act(repeated, greedy=greedy))
     return Rollout(
-        observation=map_rows(repeated, lambda tensor: tensor.cpu()),
+        observation=to_host(repeated),
         trace=decision.trace,
         logprobs=decision.logprobs,
         mask=decision.mask,

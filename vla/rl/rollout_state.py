@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from vla.devices import to_host
 from vla.rl.protocols import VectorEnvironment
-from vla.types import Decision, Observation, Rollout, StateDict, concatenate_rows, map_rows
+from vla.types import Decision, Observation, Rollout, StateDict, concatenate_rows
 
 TENSORS = ("terminated", "truncated", "success", "final_values", "control_steps")
 
@@ -71,12 +72,11 @@ def restore_rollout(
     state: StateDict,
     store: RolloutBuffer,
     environment: VectorEnvironment,
-    device: torch.device,
 ) -> Observation:
     """Restore buffer and environments from `rollout_state`; return the next observation."""
     store.load_state_dict(state["store"])
     replay(environment, store, state["running"], state["ids"])
-    return map_rows(Observation(**state["observation"]), lambda tensor: tensor.to(device))
+    return Observation(**state["observation"])
 
 
 def replay(
@@ -91,7 +91,7 @@ def replay(
     """
     environment.reset(store.seeds[running].tolist(), ids)
     trajectory = torch.cat(store.trajectories)
-    action = torch.cat([d.action.cpu() for d in store.decisions])
+    action = torch.cat([d.action for d in store.decisions])
     done = [action[trajectory == int(number)] for number in running]
     for step in range(max(map(len, done))):
         going = [place for place, actions in enumerate(done) if step < len(actions)]
@@ -100,7 +100,7 @@ def replay(
 
 
 def observation_state(observation: Observation) -> StateDict:
-    return dict(vars(map_rows(observation, lambda tensor: tensor.cpu())))
+    return dict(vars(to_host(observation)))
 
 
 def encode_rollout(rollout: Rollout) -> StateDict:

@@ -6,14 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.devices import module_device, to_device
 from vla.rl.protocols import Policy
 from vla.types import Observation, Trace, map_rows
-
-
-def module_device(policy: Policy) -> torch.device:
-    """Device of a policy's parameters; CPU without parameters."""
-    first = next(iter(policy.parameters()), None)
-    return torch.device("cpu") if first is None else first.device
 
 
 @torch.no_grad()
@@ -25,9 +20,9 @@ def score_logprobs(
 
     def select_rows(piece: Tensor) -> tuple[Observation, Trace]:
         def take(tensor: Tensor) -> Tensor:
-            return tensor[piece].to(device)
+            return tensor[piece]
 
-        return map_rows(observation, take), map_rows(trace, take)
+        return to_device((map_rows(observation, take), map_rows(trace, take)), device)
 
     pieces = torch.arange(num_rows).split(micro_batch_rows)
     return torch.cat([policy.score(*select_rows(piece)).logprobs.float().cpu() for piece in pieces])

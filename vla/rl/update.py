@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from vla.collectives import ReduceSum, single_process, sum_gradients
+from vla.devices import module_device, to_device
 from vla.rl import validation as checks
 from vla.rl.batch import Batch, LossOutput
 from vla.rl.choices import Level
@@ -22,7 +23,7 @@ from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradie
 from vla.rl.kl import masked_kl
 from vla.rl.losses import importance_weights
 from vla.rl.protocols import Algorithm, Critic, Optimizer, Policy
-from vla.rl.scoring import module_device, score_logprobs
+from vla.rl.scoring import score_logprobs
 from vla.rl.trust_region import take_step
 from vla.threads import SINGLE_THREAD, Threads, add_gradients, split_evenly
 from vla.types import ActionScores, Rollout, map_rows
@@ -165,7 +166,7 @@ def policy_shift_kl(
     """Mean KL (k3 estimate, nats) of a decision from the acting policy, over `rows`."""
     kl = torch.zeros((), dtype=torch.float64)
     if len(rows):  # another process may have rows where this one has none
-        part = batch.select(rows).map(lambda tensor: tensor.to(module_device(policy)))
+        part = to_device(batch.select(rows), module_device(policy))
         scores = policy.score(part.observation, part.trace)
         kl = masked_kl(part.old_logprobs, scores.logprobs, part.mask, "k3").sum().double().cpu()
     total, count = reduce_sum(
@@ -245,7 +246,7 @@ def accumulate_gradients(
     def compute_loss(
         piece: Tensor,
     ) -> tuple[Tensor | None, tuple[Batch, ActionScores, LossOutput, Tensor]]:
-        part = batch.select(piece).map(lambda tensor: tensor.to(device))
+        part = to_device(batch.select(piece), device)
         scores = policy.score(part.observation, part.trace)
         output = algorithm.loss(part, scores)
         lines = output.value if critic_warmup and output.value is not None else output.rows

@@ -35,7 +35,7 @@ def returns_to_go(
     """
     counts = torch.bincount(trajectory, minlength=len(success))
     num_left = counts[trajectory] - 1 - position_in_trajectory(trajectory)
-    returns = torch.where(success[trajectory], -num_left / longest, torch.tensor(-1.0))
+    returns = torch.where(success[trajectory], -num_left / longest, -1.0)
     return returns.clamp(min=-1.0)
 
 

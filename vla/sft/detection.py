@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla.collectives import ReduceSum, single_process
+from vla.devices import constant
 from vla.simulator import DetectedObject
 
 PLACE_SCALE = 0.1
@@ -49,7 +50,7 @@ class DetectionHead(nn.Module):
 
     def __init__(self, width: int, words: Sequence[Sequence[int]]):
         super().__init__()
-        self.words = [torch.tensor(list(ids)) for ids in words]
+        self.words = [tuple(ids) for ids in words]
         self.place = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 5))
         self.scale = nn.Parameter(torch.tensor(20.0))
         self.nothing = nn.Parameter(torch.tensor(0.0))
@@ -57,7 +58,8 @@ class DetectionHead(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B p d"], embeddings: Float[Tensor, "V d"]
     ) -> tuple[Float[Tensor, "B p k"], Float[Tensor, "B p 3"], Float[Tensor, "B p 2"]]:
-        names = torch.stack([embeddings[ids].sum(0) for ids in self.words])
+        words = [constant(ids, embeddings.device, torch.long) for ids in self.words]
+        names = torch.stack([embeddings[ids].sum(0) for ids in words])
         similarity = (
             self.scale
             * functional.normalize(tokens, dim=-1)
@@ -80,7 +82,7 @@ def grounded_phrase_loss(
     `positions` [B, m] index the last token of each name in `states` [B, T, d], the input of a late
     layer. Query tokens after the name can attend to the object's location from there.
     """
-    rows = torch.arange(len(positions))[:, None]
+    rows = torch.arange(len(positions), device=positions.device)[:, None]
     place, heading = head(states[rows, positions]).split((3, 2), dim=-1)
     return (place - places / PLACE_SCALE).abs().mean() + (heading - headings).abs().mean()
 

@@ -21,6 +21,7 @@ from vla.config.text import Generation, HubLanguageModel, LanguageModel, SmolLM2
 from vla.config.training import Train
 from vla.data.chat import ChatFormat, stop_ids
 from vla.data.messages import user_message
+from vla.devices import Precision, autocast_dtype, choose_device
 from vla.files.base_models import BaseRecord, describe_base
 from vla.files.folder_kinds import ADAPTER
 from vla.files.manifest import write_manifest
@@ -124,8 +125,7 @@ def load_language_parts(
     Raises:
         ValueError: the model cannot be loaded, or has no chat template.
     """
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(automatic if train.device == "auto" else train.device)
+    device = choose_device(train.device)
     model, tokenizer = load_language_model(settings, texts, train.seed, system)
     pad_id = (
         tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -146,7 +146,7 @@ def load_language_parts(
         frozen = [name for name, parameter in named if not parameter.requires_grad]
         leave_out(wrapped, frozen, {})
     chat = ChatFormat(tokenizer, system)
-    autocast = autocast_type(train.precision, device)
+    autocast = text_autocast(train.precision, device)
     wrapped = wrapped.to(device)
     engine = make_engine(settings, wrapped)
     threads = choose_threads(wrapped, device, settings)
@@ -286,12 +286,10 @@ def load_from_folder(
     return model, tokenizer
 
 
-def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where its products are faster than float32 (GPUs and CPUs with AMX), else None."""
-    if precision == "auto":
-        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if fast else None
-    return torch.bfloat16 if precision == "bf16" else None
+def text_autocast(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """`autocast_dtype`; `auto` is bfloat16 on CPUs with AMX too."""
+    has_amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return autocast_dtype("bf16" if precision == "auto" and has_amx else precision, device)
 
 
 def save_base(parts: LanguageParts, folder: Path) -> BaseRecord:

@@ -1,4 +1,4 @@
-"""Interface to one or many processes: device, precision, all-reduce, gathered values and shards.
+"""Interface to one or many processes: device, all-reduce, gathered values and shards.
 
 A loss is a sum of terms whose weights are fixed over the global batch. So gradients are summed over
 processes, never averaged. `accelerate launch` or `torchrun` starts several processes; accelerate is
@@ -13,17 +13,15 @@ import atexit
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from vla.collectives import single_process
+from vla.devices import CPU, choose_device
 from vla.runtime import world_size
 from vla.training.seed import derive_seed
-
-Precision = Literal["auto", "fp32", "bf16"]
-DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 @runtime_checkable
@@ -55,10 +53,6 @@ class Processes(Protocol):
         """
         ...
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """Context with the precision of forward passes."""
-        ...
-
     def wait(self) -> None:
         """Wait until every process has reached this call."""
         ...
@@ -75,9 +69,8 @@ class SingleProcess:
     is_main = True
     reduce_sum = staticmethod(single_process)
 
-    def __init__(self, device: torch.device, bf16: bool):
+    def __init__(self, device: torch.device):
         self.device = device
-        self.bf16 = bf16
 
     def gather[T](self, value: T) -> list[T]:
         return [value]
@@ -85,14 +78,11 @@ class SingleProcess:
     def process_rng(self, *names: str | int) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-
     def wait(self) -> None:
         return None
 
 
-SINGLE_PROCESS = SingleProcess(torch.device("cpu"), bf16=False)
+SINGLE_PROCESS = SingleProcess(CPU)
 """Default of functions with an argument `processes`."""
 
 COLLECTIVE_TIMEOUT = timedelta(days=1)
@@ -104,14 +94,12 @@ launcher ends all processes when one of them dies.
 class ManyProcesses:
     """One of several processes started by `accelerate launch` or torchrun."""
 
-    def __init__(self, device: DeviceName, precision: Precision):
+    def __init__(self, device: str):
         from accelerate import Accelerator, InitProcessGroupKwargs
 
-        chosen = choose_device(device)
-        bf16 = uses_bf16(precision, chosen)
         self.accelerator = Accelerator(
-            cpu=chosen.type == "cpu",
-            mixed_precision="bf16" if bf16 else "no",
+            cpu=choose_device(device).type == "cpu",
+            mixed_precision="no",  # policies choose it (`vla.devices.autocast`)
             kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
         )
         self.device = self.accelerator.device
@@ -142,9 +130,6 @@ class ManyProcesses:
             torch.manual_seed(seed)
             yield
 
-    def autocast(self) -> AbstractContextManager[object]:
-        return self.accelerator.autocast()
-
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
 
@@ -155,35 +140,13 @@ def end_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def init_processes(device: DeviceName, precision: Precision) -> Processes:
-    """This process alone, or connected to the others that a launcher started."""
-    if world_size() > 1:
-        return ManyProcesses(device, precision)
-    chosen = choose_device(device)
-    return SingleProcess(chosen, uses_bf16(precision, chosen))
-
-
-def choose_device(device: DeviceName) -> torch.device:
-    """The device of this process.
+def init_processes(device: str) -> Processes:
+    """This process alone, or connected to the others that a launcher started.
 
     Raises:
-        ValueError: for "cuda" without a visible GPU.
+        ValueError: the device (`train.device`) is not here.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "train.device (cuda): no GPU is visible here; use train.device=cpu, or auto"
-        )
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def uses_bf16(precision: Precision, device: torch.device) -> bool:
-    """True where forward passes run in bf16.
-
-    `auto` is bf16 on a GPU that supports it, and fp32 on a CPU, where elementwise bf16 is slower.
-    """
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bf16"
+    return ManyProcesses(device) if world_size() > 1 else SingleProcess(choose_device(device))
 
 
 @torch.no_grad()

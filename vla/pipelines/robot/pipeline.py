@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from vla.build import check_model
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
@@ -56,7 +54,7 @@ def run_robot(config: RobotConfig, simulator: Simulator) -> RunFolder:
         ValueError: a setting, a dataset or a checkpoint does not fit the others.
     """
     train = config.train
-    processes = init_processes(train.device, train.precision)
+    processes = init_processes(train.device)
     seed_everything(train.seed)
     check_model(config)
     check_dataset(config, simulator)
@@ -65,10 +63,6 @@ def run_robot(config: RobotConfig, simulator: Simulator) -> RunFolder:
     with stop_on_interrupt() as stop:
         run = start_run(folder, stop, processes, train)
         run.progress.print_line(f"run {folder.path}")
-        if torch.cuda.is_available():
-            run.progress.print_line(
-                "a robot policy trains on the CPU in float32; the GPU of this machine is not used"
-            )
         with save_on_exit(run, lambda: write_report(folder.path)):
             run_stages(run, config, simulator)
     return folder

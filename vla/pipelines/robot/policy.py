@@ -21,12 +21,13 @@ from vla.build import (
 )
 from vla.config.policy import PolicySection
 from vla.config.robot import Model, RobotConfig
-from vla.config.training import Lora
+from vla.config.training import Lora, Train
 from vla.data.demonstrations import Demonstrations, undisturbed_chunks
 from vla.data.image_fitting import RESIZE, check_resize, describe_rule_mismatch
 from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.data.spec_checks import check_action_spec, check_state
+from vla.devices import autocast_dtype, available_device
 from vla.files.arrays import load_weights, read_safetensors, read_tokenizer
 from vla.files.base_models import BaseRecord, describe_base, find_base
 from vla.files.policy_manifest import WEIGHTS, check_export
@@ -95,6 +96,7 @@ def build_policy(
     )
     for note in model_notes(config, model):
         run.progress.print_line(f"model: {note}")
+    place_model(model, run.processes.device, config.train)
     encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
     if config.model.checkpoint is None:
         model.fit_proprio(torch.from_numpy(demonstrations.columns.proprio[demonstrations.rows]))
@@ -104,7 +106,7 @@ def build_policy(
         code = _read_code(path, config.policy, demonstrations)
     else:
         code = fit_action_code(run, config, demonstrations)
-    policy = make_policy(config, model, code)
+    policy = make_policy(config, model, code).to(run.processes.device)
     leave_out_base(config.model, model)
     if not is_resumed and run.processes.is_main:
         tokenizer.save_pretrained(run.folder.path / TOKENIZER_FOLDER)
@@ -153,6 +155,15 @@ def load_action_code(settings: PolicySection, spec: Mapping[str, Any], path: Pat
         return code
 
 
+def place_model(
+    module: VisionLanguageModel | VlaPolicy, device: torch.device, train: Train
+) -> None:
+    """Move a model or policy to its device, and set the precision of its matrix products."""
+    module.to(device)
+    model = module if isinstance(module, VisionLanguageModel) else module.model
+    model.autocast = autocast_dtype(train.precision, device)
+
+
 def make_observer(config: RobotConfig, tokenizer: Any, length: int, policy: VlaPolicy) -> Observer:
     """The observer of a policy: instructions of `length` tokens in `data.sentence`."""
     return Observer(tokenizer, length, sentence=config.data.sentence, slots=policy.model.slots)
@@ -187,10 +198,12 @@ def load_policy(
     simulator: Simulator,
     weights: Mapping[str, torch.Tensor] | None = None,
     code: ActionCode | None = None,
+    device: torch.device | None = None,
 ) -> tuple[VlaPolicy, Observer]:
     """Load the final policy of a run or an export; `weights` where they have been read already.
 
-    `code` replaces the action code of the folder.
+    `code` replaces the action code of the folder. `device` is that of the run where this machine
+    has it, by default.
 
     Raises:
         ValueError: the folder holds no policy, or one with other actions or another state than the
@@ -220,6 +233,8 @@ def load_policy(
     policy = make_policy(config, model, code or load_action_code(config.policy, spec, path))
     leave_out_base(config.model, model, [name.removeprefix(MODEL) for name in weights])
     load_weights(policy, rename_weights(policy.state_dict(), weights), folder)
+    device = available_device(config.train.device) if device is None else device
+    place_model(policy, device, config.train)
     observer = make_observer(config, tokenizer, spec["instruction_length"], policy)
     if "label" in spec and not config.recap.num_rounds:
         # A run that started from a policy of RECAP acts under its label.

@@ -46,6 +46,7 @@ from vla.pipelines.robot.policy import (
     fit_action_code,
     load_action_code,
     load_policy,
+    place_model,
     read_merged_adapters,
 )
 from vla.plugins import load_target
@@ -192,6 +193,7 @@ def load_start(
         merged = replace_adapter(config.model, own.model, policy.model, start.folder, weights)
     if not is_adapted:
         policy.adapter = make_policy_adapter(config.rl, policy.model, policy.head, code)
+    place_model(policy, run.processes.device, config.train)
     broadcast_weights(policy, run.processes)
     record_start(run, describe_start(start, weights))
     if run.processes.is_main:

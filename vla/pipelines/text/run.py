@@ -38,7 +38,7 @@ RECIPES: dict[type, str] = {
 
 def run_text(config: TextConfig) -> dict[str, object]:
     """Open the run folder of the settings and run their recipe in it; the results."""
-    processes = init_processes(config.train.device, config.train.precision)
+    processes = init_processes(config.train.device)
     folder = open_run(config, processes)
     return run_in_folder(config, folder, None, processes)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vla.data.questions import LOCATION_RANGE, QuestionEncoder
+from vla.devices import to_device
 from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_LOCATIONS
 from vla.pipelines.robot.grounding.scene_pool import (
@@ -76,7 +77,8 @@ class GroundingTrainer:
         self.mention_head = torch.nn.Sequential(
             torch.nn.LayerNorm(model.width), torch.nn.Linear(model.width, 5)
         )
-        self._trainable = torch.nn.ModuleList([self.model, self.head, self.mention_head])
+        parts = torch.nn.ModuleList([self.model, self.head, self.mention_head])
+        self._trainable = parts.to(processes.device)
         grid = round(model.vision.num_patches**0.5)
         first_seed = derive_seed(seed, "grounding") % FIRST_SCENE_SEED + FIRST_SCENE_SEED
         self.pool = ScenePool(source, first_seed, settings.pool_size, model.cameras, grid)
@@ -95,7 +97,9 @@ class GroundingTrainer:
             settings.batch_size, settings.questions_per_scene, rng, self.encoder
         )
         augmented = augment_observation(batch.observation, 0, settings.light)
-        return self._own_rows(replace(batch, observation=augmented))
+        return to_device(
+            self._own_rows(replace(batch, observation=augmented)), self.processes.device
+        )
 
     def instruction_batch(self, step: int) -> InstructionBatch:
         """Make this process's rows of the instruction batch of a step, and add new scenes first."""
@@ -103,7 +107,9 @@ class GroundingTrainer:
         rng = np.random.default_rng([self.seed, step])
         batch = self.pool.draw_instructions(self.settings.batch_size, rng, self.encoder)
         augmented = augment_observation(batch.observation, 0, self.settings.light)
-        return self._own_rows(replace(batch, observation=augmented))
+        return to_device(
+            self._own_rows(replace(batch, observation=augmented)), self.processes.device
+        )
 
     def step_batch(self, step: int) -> GroundingBatch | InstructionBatch:
         """Make the batch of a step of phase 2: instructions or questions."""
