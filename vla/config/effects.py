@@ -171,6 +171,7 @@ def grounding_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
 
 WHOLE_SETTINGS = (
     "num_steps",
+    "micro_batch_size",
     "learning_rate",
     "optimizer",
     "muon_learning_rate",

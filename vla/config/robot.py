@@ -155,6 +155,7 @@ class Sft(Section):
     head_only: bool
     num_steps: CountOrZero
     batch_size: Rows
+    micro_batch_size: Rows | None
     learning_rate: LearningRate
     optimizer: Literal["adamw", "muon"]
     muon_learning_rate: LearningRate

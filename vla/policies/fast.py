@@ -150,6 +150,13 @@ class FastHead(nn.Module):
         logprobs, _ = score_tokens(self.writer, model, prefix, ids, mask, self.temperature)
         return -logprobs, mask & action_mask.all(1, keepdim=True)
 
+    def count_terms(
+        self, actions: Float[Tensor, "B H A"], action_mask: Bool[Tensor, "B H"]
+    ) -> Int[Tensor, "B"]:
+        """Number of tokens of each chunk that counts."""
+        _, mask = self.code.encode(actions)
+        return (mask & action_mask.all(1, keepdim=True)).sum(1)
+
     def perception_parameters(self) -> Iterator[nn.Parameter]:
         """The queries, and the embedding before the first token."""
         yield self.readout.queries

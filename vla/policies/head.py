@@ -166,6 +166,20 @@ class Head(Protocol[C]):
 
 
 @runtime_checkable
+class CountingHead(Protocol):
+    """A head whose chunks have different numbers of supervised terms.
+
+    Without it, every control step that counts has equally many.
+    """
+
+    def count_terms(
+        self, actions: Float[Tensor, "B H A"], action_mask: Bool[Tensor, "B H"]
+    ) -> Int[Tensor, "B"]:
+        """Number of True values in each row of the mask of `imitation_terms`."""
+        ...
+
+
+@runtime_checkable
 class ChainHead(Protocol):
     """A head with a denoising chain in its traces, for the viewer."""
 

@@ -22,7 +22,7 @@ from vla.devices import autocast, to_device
 from vla.models.heads import ValueHead
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.adapter import NoiseAdapter, ResidualAdapter
-from vla.policies.head import Draws, Head, HeadInput, unique_consecutive_rows
+from vla.policies.head import CountingHead, Draws, Head, HeadInput, unique_consecutive_rows
 from vla.types import ActionScores, Decision, Observation, Trace, map_rows
 
 C = TypeVar("C")
@@ -212,6 +212,14 @@ class VlaPolicy(nn.Module, Generic[C]):
         return self.head.imitation_terms(
             self.model, perceived, observation, actions, action_mask, trains_model=hidden is None
         )
+
+    def count_terms(
+        self, actions: Float[Tensor, "B H A"], action_mask: Bool[Tensor, "B H"]
+    ) -> Int[Tensor, "B"]:
+        """Weight of each row in the masked mean of `imitation_terms`, up to a common factor."""
+        if isinstance(self.head, CountingHead):
+            return self.head.count_terms(actions, action_mask)
+        return action_mask.sum(1)
 
     @torch.no_grad()
     @on_device

@@ -195,10 +195,13 @@ def with_loss_metric[Piece](
 
 
 def sum_metrics(parts: Sequence[Metrics], processes: Processes) -> Metrics:
-    """Sums of metrics over pieces and processes; NaN in one process is NaN in all."""
+    """Sums of metrics over pieces and processes; NaN in one process is NaN in all.
+
+    The first piece names them; a later one may lack some.
+    """
     # A process without a piece still takes part in the sum of the loss.
     names = list(parts[0]) if parts else ["loss"]
-    sums = [sum(part[name] for part in parts) for name in names]
+    sums = [sum(part.get(name, 0.0) for part in parts) for name in names]
     if processes.num_processes > 1:
         sums = processes.reduce_sum(torch.tensor(sums, dtype=torch.float64)).tolist()
     return dict(zip(names, map(float, sums), strict=True))

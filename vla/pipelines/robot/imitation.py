@@ -20,17 +20,22 @@ from vla.policies.vla_policy import VlaPolicy
 from vla.sft.loop import Metrics
 from vla.sft.losses import imitation_loss
 from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
-from vla.types import Observation
+from vla.types import Observation, map_rows
 
 
 @dataclass(frozen=True)
 class ImitationBatch:
-    """Frames with the action chunks that follow them, and the batches of auxiliary tasks."""
+    """Frames with the action chunks that follow them, and the batches of auxiliary tasks.
+
+    `weight` is the share of a micro-batch in the loss of the whole batch of all processes; None:
+    the batch is whole. `auxiliary` is None in a micro-batch that leaves these tasks to another.
+    """
 
     observation: Observation
     actions: Float[Tensor, "B H A"]
     action_mask: Bool[Tensor, "B H"]
-    auxiliary: tuple[Any, ...] = ()
+    auxiliary: tuple[Any, ...] | None = ()
+    weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,33 @@ def action_tensors(
     return torch.from_numpy(batch.actions), torch.from_numpy(batch.action_mask)
 
 
+def split_batch(
+    policy: VlaPolicy,
+    batch: ImitationBatch,
+    num_rows: int,
+    reduce_sum: ReduceSum = single_process,
+) -> list[ImitationBatch]:
+    """Micro-batches of at most `num_rows` frames, whose losses add up to that of the batch.
+
+    Auxiliary tasks have batch sizes of their own: they go with the first micro-batch.
+    """
+    counts = policy.count_terms(batch.actions, batch.action_mask).double().cpu()
+    total = float(reduce_sum(counts.sum()).clamp(min=1))
+    pieces = []
+    for rows in torch.arange(len(counts)).split(num_rows):
+        observation = map_rows(batch.observation, lambda tensor, rows=rows: tensor[rows])
+        pieces.append(
+            ImitationBatch(
+                observation,
+                batch.actions[rows],
+                batch.action_mask[rows],
+                None if pieces else batch.auxiliary,
+                float(counts[rows].sum()) / total,
+            )
+        )
+    return pieces
+
+
 def cotraining_loss(
     policy: VlaPolicy,
     batch: ImitationBatch,
@@ -100,8 +132,16 @@ def cotraining_loss(
     reduce_sum: ReduceSum = single_process,
 ) -> tuple[Tensor, Metrics]:
     """Imitation loss plus the weighted losses of the auxiliary tasks."""
-    loss = imitation_loss(policy, batch.observation, batch.actions, batch.action_mask, reduce_sum)
+    # A micro-batch knows its weight: the number of them may differ between processes, which must
+    # not wait for one another here.
+    chunks = (batch.observation, batch.actions, batch.action_mask)
+    if batch.weight is None:
+        loss = imitation_loss(policy, *chunks, reduce_sum)
+    else:
+        loss = imitation_loss(policy, *chunks) * batch.weight
     metrics = {"action_loss": float(loss.detach())}
+    if batch.auxiliary is None:
+        return loss, metrics
     for task, part in zip(tasks, batch.auxiliary, strict=True):
         task_loss, task_metrics = task.loss(part)
         loss = loss + task.weight * task_loss

@@ -15,10 +15,12 @@ from vla.data.observations import Observer
 from vla.pipelines.robot.cotraining import AuxiliaryTask
 from vla.pipelines.robot.imitation import (
     Augmentation,
+    ImitationBatch,
     ImitationBatches,
     action_tensors,
     cotraining_loss,
     held_out_loss,
+    split_batch,
 )
 from vla.policies.vla_policy import VlaPolicy
 from vla.sft.head_pretraining import extract_features, train_head
@@ -57,6 +59,7 @@ def full_model_settings(settings: Sft, num_steps: int) -> SupervisedSettings:
     return SupervisedSettings(
         num_steps=num_steps,
         batch_size=settings.batch_size,
+        micro_batch_size=settings.micro_batch_size,
         max_seconds=settings.max_seconds,
         warmup_steps=round(settings.warmup_fraction * num_steps),
         schedule=settings.schedule,
@@ -126,9 +129,16 @@ def sft_stage(
         compute_loss = partial(
             cotraining_loss, policy, tasks=tasks, reduce_sum=processes.reduce_sum
         )
+
+        def micro_batches(step: int) -> list[ImitationBatch]:
+            batch = batches(step)
+            if sft.micro_batch_size is None:
+                return [batch]
+            return split_batch(policy, batch, sft.micro_batch_size, processes.reduce_sum)
+
         with run.progress.bar("SFT", settings.num_steps, trainer.step) as bar:
             on_step = make_step_callback(run, sft, trainer, bar, evaluate)
-            trainer.train(lambda step: [batches(step)], compute_loss, on_step)
+            trainer.train(micro_batches, compute_loss, on_step)
     run.check_stop()
     trainer.use_averaged_weights()
     save_checkpoint(run, trainer)
