@@ -110,6 +110,8 @@ ActionTokens = Annotated[Integer, Field(ge=2, le=256)]
 Bins = Annotated[Integer, Field(ge=2, le=10**4)]
 WorkerCount = Annotated[Integer, Field(ge=0, le=10**4)]
 """Number of processes that collect rollouts; 0: none besides the run's own."""
+UpdatesAhead = Annotated[Integer, Field(ge=0, le=1)]
+"""Updates by which the collection of rollouts is ahead of learning."""
 NumThreads = Annotated[Integer, Field(ge=0, le=1024)]
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 

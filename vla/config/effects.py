@@ -95,7 +95,8 @@ def rl_rules(config: RobotConfig | TextConfig) -> Iterator[UnusedSetting]:
         if rl.adapt != adapt:
             yield UnusedSetting(f"rl.{setting}", f"rl.adapt is {rl.adapt}", "rl.adapt")
     if not rl.workers:
-        yield UnusedSetting("rl.worker_resources", "rl.workers is 0", "rl.workers")
+        names = ("worker_resources", "async_rollouts")
+        yield from unused_settings("rl", names, "rl.workers is 0", "rl.workers")
     if not algorithm.traits.needs_values:
         yield UnusedSetting(
             "rl.critic_learning_rate", f"algorithm={algorithm.name} has no critic here"

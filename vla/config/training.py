@@ -26,6 +26,7 @@ from vla.ranges import (
     Size,
     SmallCount,
     SmallCountOrZero,
+    UpdatesAhead,
     WeightDecay,
     WorkerCount,
     check_unique,
@@ -91,6 +92,7 @@ class Rl(Section):
     max_seconds: Seconds | None
     workers: WorkerCount
     worker_resources: dict[Name, NonNegative]
+    async_rollouts: UpdatesAhead
 
     @property
     def num_warmup_iterations(self) -> int:

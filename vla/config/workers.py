@@ -42,6 +42,11 @@ def worker_conflicts(config: RobotConfig | TextConfig) -> list[str]:
         problems.append(
             f"rl.workers ({rl.workers}) collect robot episodes: set it to 0 in mode=text"
         )
+    if rl.async_rollouts and rl.importance_cap is None:
+        problems.append(
+            f"rl.async_rollouts ({rl.async_rollouts}) learns from the decisions of earlier "
+            "weights, which rl.importance_cap (null) must correct for: 2 is usual"
+        )
     return problems + machine_conflicts(rl.workers, rl.worker_resources)
 
 

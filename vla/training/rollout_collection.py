@@ -49,6 +49,8 @@ class RolloutCollector:
         finish: called with (iteration, rollout); checks or masks each rollout before it is saved.
         is_greedy: for an iteration, take the likeliest decisions instead of draws.
         workers: collect the rollouts, in place of this process.
+        num_async_iterations: iterations whose rollouts the workers collect one update ahead, by
+            the weights before that update; 0: none.
     """
 
     policy: Policy
@@ -62,6 +64,7 @@ class RolloutCollector:
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None
     is_greedy: Callable[[int], bool] = lambda iteration: False
     workers: RolloutWorkers | None = None
+    num_async_iterations: int = 0
 
     def collect(self, iteration: int, pieces: ResumableWork) -> Rollout:
         """The rollout of an iteration; `pieces` saves its finished parts and the unfinished one."""
@@ -76,8 +79,21 @@ class RolloutCollector:
 
         num_starts = self.num_starts()
         if not self.max_resamples:
-            return sample(num_starts)
-        return collect_informative(sample, num_starts, self.max_resamples)
+            rollout = sample(num_starts)
+        else:
+            rollout = collect_informative(sample, num_starts, self.max_resamples)
+        self._collect_ahead(iteration)
+        return rollout
+
+    def _collect_ahead(self, iteration: int) -> None:
+        """Have the next iteration's rollout collected by the present weights, if it may be."""
+        following = iteration + 1
+        if self.workers is None or following >= self.num_async_iterations:
+            return
+        starts = self.draw_starts(following, 0, self.num_starts())
+        self.workers.submit(
+            RolloutOrder(following, 0, starts, iteration, self.is_greedy(following))
+        )
 
     def _roll_out(
         self, iteration: int, attempt: int, starts: Sequence[int], pieces: ResumableWork

@@ -136,6 +136,7 @@ class RobotRL:
             None if self.branches is None else self.branches.before_step,
             self.is_greedy,
             self.workers,
+            rl.num_iterations if rl.async_rollouts else 0,
         )
 
     def _make_workers(self) -> RolloutWorkers:
