@@ -64,7 +64,7 @@ def local_ray():
         assert signal.getsignal(signal.SIGTERM) is handler
         yield
         ray.shutdown()
-        for process in [one for one in gc.get_objects() if isinstance(one, Popen)]:
+        for process in [one for one in gc.get_objects() if type(one) is Popen]:
             process.wait(timeout=30)  # Ray ends its processes and does not wait for them
 
 
