@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,11 @@ def action_tensors(
     return torch.from_numpy(batch.actions), torch.from_numpy(batch.action_mask)
 
 
+def select_rows(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a tensor by number."""
+    return tensor[rows]
+
+
 def split_batch(
     policy: VlaPolicy,
     batch: ImitationBatch,
@@ -110,9 +116,9 @@ def split_batch(
     """
     counts = policy.count_terms(batch.actions, batch.action_mask).double().cpu()
     total = float(reduce_sum(counts.sum()).clamp(min=1))
-    pieces = []
+    pieces: list[ImitationBatch] = []
     for rows in torch.arange(len(counts)).split(num_rows):
-        observation = map_rows(batch.observation, lambda tensor, rows=rows: tensor[rows])
+        observation = map_rows(batch.observation, partial(select_rows, rows=rows))
         pieces.append(
             ImitationBatch(
                 observation,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vla.config.simulation import read_section
-from vla.data.observations import Observer
 from vla.rl.branching import BranchCollector, BranchSettings
+from vla.rl.protocols import Observe
 from vla.rl.state_critic import StateCritic
 from vla.simulator import make_simulator
 from vla.training.rollout_shards import ShardCollector
@@ -29,7 +29,7 @@ class RobotWorkerPlan:
 
     simulation: Mapping[str, Any]
     learner: Any
-    observer: Observer
+    observer: Observe
     group_size: int
     branches: tuple[BranchSettings, int] | None = None
 
