@@ -15,7 +15,7 @@ import yaml
 from vla.config.errors import ConfigError
 from vla.config.language_model_start import SETTING as LANGUAGE_MODEL
 from vla.config.language_model_start import with_language_model
-from vla.config.policy_start import SETTING, read_policy_start
+from vla.config.policy_start import SETTING, read_policy_start, refuse_own_parts
 from vla.config.renamed import check_renamed, with_model_parts
 from vla.config.resuming import incompatible_changes
 from vla.config.search_path import CONFIGS, added_folders, groups, option_files, options
@@ -70,6 +70,8 @@ def values_from_policy(given: Mapping[str, str]) -> dict[str, Any]:
     preset = given.get("preset", "default")
     asked = {key: value for key, value in given.items() if key != "preset"}
     check_groups({"preset": preset, **asked})
+    if start.kind == "lerobot":
+        refuse_own_parts(start.name, asked)
     name = start.policy_name
     chosen = {} if name is None or name not in options("policy") else {"policy": name}
     combined = {**preset_values(preset, "robot", asked), **chosen, **asked}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 from vla.config.declarations import DeclaredSection, OneOf, named_sections
-from vla.policies import policy_table
+from vla.policies import FOREIGN_POLICIES, policy_table
 from vla.policies.traits import PolicyTraits
 from vla.ranges import InstructionLength, Name, SmallCount
 
@@ -29,6 +29,6 @@ class PolicySection(DeclaredSection):
         return traits
 
 
-POLICY_SECTIONS = named_sections(policy_table(), PolicySection)
+POLICY_SECTIONS = named_sections(policy_table() | FOREIGN_POLICIES, PolicySection)
 """{name of a policy kind: its section}."""
 Policy = Annotated[PolicySection, OneOf(tuple(POLICY_SECTIONS.values()))]

@@ -18,6 +18,7 @@ from vla.config.renamed import with_new_names
 from vla.config.resuming import flatten_settings
 from vla.files.policy_folders import PolicyKind, find_policy, hub_folder
 from vla.files.reading import read_json, read_yaml
+from vla.policies import LEROBOT
 from vla.runtime import is_hub_name
 
 SETTING = "policy.path"
@@ -38,6 +39,9 @@ FREE = (
     "policy.time_*",
     "policy.stop_gradient_to_vlm",
     "policy.min_scale",
+    "policy.distribution",
+    "policy.scale",
+    "policy.learn_scale",
     "model.freeze_*",
     "model.lora",
     "model.lora.*",
@@ -72,7 +76,7 @@ class PolicyStart:
 
     @property
     def policy_name(self) -> str | None:
-        """Kind of our policy, an option of the group `policy`; None for LeRobot's."""
+        """Kind of the policy, an option of the group `policy`."""
         name: str | None = self.saved.get("policy", {}).get("name")
         return name
 
@@ -136,6 +140,25 @@ class PolicyStart:
             raise ConfigError("\n".join(lines))
 
 
+def refuse_own_parts(name: str, given: Mapping[str, str]) -> None:
+    """Refuse settings of parts that a policy of LeRobot lacks, which would have no effect.
+
+    Raises:
+        ConfigError: names the setting and the remedy.
+    """
+    for key, value in given.items():
+        if key.split(".")[0] in ("model", "grounding", "recap") and key != "model.detach_critic":
+            raise ConfigError(
+                f"{key} ({value}) has no effect on {SETTING}={name}, a policy of LeRobot with a "
+                "model of its own: leave it out"
+            )
+        if key in SFT_SWITCHES:
+            raise ConfigError(
+                f"{key} ({value}): SFT of a policy of LeRobot ({SETTING}={name}) is done by "
+                "lerobot-train --policy.path; leave it out, and give the result to policy.path"
+            )
+
+
 def is_fixed(name: str) -> bool:
     """True for a setting that the weights of a policy determine."""
     if name in (*SEEN, SENTENCE):
@@ -194,7 +217,10 @@ def no_policy_message(name: str, folder: Path) -> str:
 def read_sections(kind: PolicyKind, folder: Path, name: str) -> dict[str, Any]:
     """The settings that a policy fixes, by section, under their present names."""
     if kind == "lerobot":
-        return {"sim": read_lerobot_inputs(folder, name)}
+        values = read_json(folder / "config.json", finite=False)
+        chunk = values.get("n_action_steps", 1)
+        policy = {"name": LEROBOT, "path": name, "statistics": "policy", "chunk": chunk}
+        return {"sim": read_lerobot_inputs(folder, name), "policy": policy}
     values = with_new_names(read_yaml(folder / "config.yaml"))
     policy = {**values["policy"], "path": name, "statistics": "policy"}
     sentence = {"sentence": values["data"].get("sentence")}

@@ -19,6 +19,11 @@ POLICIES = {
 }
 
 
+LEROBOT = "lerobot"
+FOREIGN_POLICIES = {LEROBOT: "vla.policies.lerobot:LeRobotSettings"}
+"""Kinds of policies that are not on our own model; `policy.path` alone makes them."""
+
+
 def policy_table() -> dict[str, str]:
     """{name: "module:Settings"} of our policy kinds and of installed packages'."""
     return extend_table(POLICIES, GROUP)

@@ -8,7 +8,6 @@ from typing import Any
 
 from vla.config.robot import RobotConfig
 from vla.config.training import Evaluation
-from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.evaluation.evaluate import evaluate_policy
 from vla.evaluation.example_videos import write_example_videos
@@ -17,8 +16,8 @@ from vla.evaluation.starts import StartManifest
 from vla.models.vlm import VisionLanguageModel
 from vla.pipelines.robot.cotraining_text import TextCoTraining
 from vla.pipelines.robot.grounding.answers import QuestionAnswers, evaluate_answers
-from vla.policies.vla_policy import VlaPolicy
-from vla.rl.protocols import VectorEnvironment
+from vla.policies.robot_policy import RobotPolicy
+from vla.rl.protocols import Observe, VectorEnvironment
 from vla.simulator import Simulator
 from vla.statistics import SuccessRate
 from vla.training.distributed import shard_rows
@@ -37,9 +36,9 @@ MAX_ANSWERS = 1024
 class PolicyEvaluation:
     """A policy with the environments, starts and settings of its evaluation."""
 
-    policy: VlaPolicy
+    policy: RobotPolicy
     environment: VectorEnvironment
-    observer: Observer
+    observer: Observe
     starts: StartManifest
     settings: Evaluation
 

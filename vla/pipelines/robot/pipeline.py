@@ -7,11 +7,13 @@ stages that have theirs.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from vla.build import check_model
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
+from vla.data.questions import QuestionEncoder
 from vla.evaluation.starts import SeedRange, StartManifest
 from vla.interrupt import stop_on_interrupt
 from vla.pipelines.robot.cotraining import AuxiliaryTask, auxiliary_tasks
@@ -31,6 +33,7 @@ from vla.pipelines.robot.recap import recap_stage
 from vla.pipelines.robot.rl import train_robot_rl
 from vla.pipelines.robot.sft import num_full_steps, sft_stage
 from vla.pipelines.robot.start import (
+    SAVED,
     STAGE,
     check_start,
     skip_sft,
@@ -78,10 +81,7 @@ def run_stages(run: Run, config: RobotConfig, simulator: Simulator) -> None:
     policy = parts.policy
     observer = parts.observer
     encoder = parts.encoder
-    assert encoder is not None
-    with run.timer("model"):
-        texts = text_cotraining(config, policy.model, encoder.tokenizer, run.processes)
-    language = LanguageEvaluation(policy.model, encoder, simulator, texts, config)
+    language = None if encoder is None else make_language(run, config, simulator, policy, encoder)
     environment = simulator.environment()
 
     if run.is_finished("sft"):
@@ -89,6 +89,7 @@ def run_stages(run: Run, config: RobotConfig, simulator: Simulator) -> None:
     elif demonstrations is None:
         skip_sft(run)
     else:
+        assert language is not None
         with run.stage("sft"):
             fine_tune(run, config, policy, demonstrations, observer, language)
 
@@ -106,7 +107,10 @@ def run_stages(run: Run, config: RobotConfig, simulator: Simulator) -> None:
         trainer = train_robot_rl(run, config, policy, environment, observer, starts)
 
     is_evaluated = final_evaluation_stage(run, config, trainer.num_iterations, evaluation)
-    if is_evaluated and trainer.num_iterations and rl_trains_model(config):
+    if parts.save is not None and run.processes.is_main:
+        parts.save(run.folder.path / SAVED)
+    learned = is_evaluated and trainer.num_iterations and rl_trains_model(config)
+    if learned and language is not None:
         language_stage(run, "after_rl", language)
     compare_stage(run)
     with run.timer("videos"), propagate_errors(run.processes):
@@ -115,6 +119,19 @@ def run_stages(run: Run, config: RobotConfig, simulator: Simulator) -> None:
         title = f"{config.sim.label}: {config.algorithm.name}"
         plot_stage(run, trainer.validation_curve, title)
     run.progress.print_line(f"results: {run.folder.results}")
+
+
+def make_language(
+    run: Run,
+    config: RobotConfig,
+    simulator: Simulator,
+    policy: VlaPolicy,
+    encoder: QuestionEncoder,
+) -> LanguageEvaluation:
+    """The evaluation of the language model of our own policy."""
+    with run.timer("model"):
+        texts = text_cotraining(config, policy.model, encoder.tokenizer, run.processes)
+    return LanguageEvaluation(policy.model, encoder, simulator, texts, config)
 
 
 def load_or_build_policy(
@@ -162,7 +179,7 @@ def fine_tune(
         language_stage(run, "after", language)
 
 
-def load_sft_weights(run: Run, policy: VlaPolicy) -> None:
+def load_sft_weights(run: Run, policy: Any) -> None:
     """Load the policy that SFT of an earlier session ended with, or that it started from."""
     saved = run.load("sft") or run.load(STAGE)
     assert saved is not None

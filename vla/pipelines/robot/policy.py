@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,14 @@ STAGES_WITH_WEIGHTS = ("rl", "recap", "sft", "start")
 class PolicyParts:
     """A policy ready for SFT and RL, its observer, and the encoder of its questions.
 
-    `encoder` is None for a policy without a language model that answers questions.
+    `encoder` is None for a policy without a language model that answers questions. `save` writes a
+    policy that is not ours into a folder, in its own library's format.
     """
 
     policy: Any
-    observer: Observer
+    observer: Any
     encoder: QuestionEncoder | None
+    save: Callable[[Path], None] | None = None
 
 
 def build_policy(

@@ -14,12 +14,11 @@ import torch
 from vla.config.robot import RobotConfig
 from vla.config.training import Adapt
 from vla.config.whole_episodes import whole_episodes
-from vla.data.observations import Observer
 from vla.evaluation.evaluate import evaluate_policy
 from vla.evaluation.starts import StartManifest
 from vla.pipelines.robot.recordings import record_update, term_success_rates
 from vla.pipelines.robot.rollout_worker import BRANCHES, RobotWorkerPlan
-from vla.policies.vla_policy import VlaPolicy
+from vla.policies.robot_policy import RobotPolicy
 from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.branching import (
     FIRST_FIT,
@@ -29,7 +28,7 @@ from vla.rl.branching import (
     ResamplingPolicy,
 )
 from vla.rl.critic import with_critic
-from vla.rl.protocols import Algorithm, Reference, VectorEnvironment
+from vla.rl.protocols import Algorithm, Observe, Reference, VectorEnvironment
 from vla.rl.state_critic import StateCritic
 from vla.statistics import SuccessRate
 from vla.training.distributed import SINGLE_PROCESS, Processes
@@ -45,9 +44,9 @@ from vla.types import Rollout
 def train_robot_rl(
     run: Run,
     config: RobotConfig,
-    policy: VlaPolicy,
+    policy: RobotPolicy,
     environment: VectorEnvironment,
-    observer: Observer,
+    observer: Observe,
     starts: StartManifest,
 ) -> RLTrainer:
     """Train the policy in place by RL; the trainer after its last iteration.
@@ -71,7 +70,7 @@ def train_robot_rl(
     return trainer
 
 
-def freeze_for_rl(policy: VlaPolicy, adapt: Adapt) -> None:
+def freeze_for_rl(policy: RobotPolicy, adapt: Adapt) -> None:
     """Freeze the parameters that RL does not move (`rl.adapt`).
 
     `backbone` and `lora` freeze the encoders of images and state, `head` all but the head, and an
@@ -99,10 +98,10 @@ class RobotRL:
         self,
         run: Run,
         config: RobotConfig,
-        policy: VlaPolicy,
+        policy: RobotPolicy,
         algorithm: Algorithm,
         environment: VectorEnvironment,
-        observer: Observer,
+        observer: Observe,
         starts: StartManifest,
     ) -> None:
         self.run = run
@@ -267,7 +266,7 @@ class RobotRL:
 
 def make_branch_collector(
     config: RobotConfig,
-    policy: VlaPolicy,
+    policy: RobotPolicy,
     environment: VectorEnvironment,
     processes: Processes = SINGLE_PROCESS,
 ) -> BranchCollector:
@@ -288,7 +287,7 @@ def make_branch_collector(
     )
 
 
-def branching_obstacle(policy: VlaPolicy, environment: VectorEnvironment) -> str | None:
+def branching_obstacle(policy: RobotPolicy, environment: VectorEnvironment) -> str | None:
     """The reason why policy or simulator cannot branch, None where they can.
 
     `vla.config.whole_episodes` finds the reasons that the settings alone decide.

@@ -66,8 +66,25 @@ RECORD = "start.json"
 BACKBONE_WEIGHTS = f"{MODEL}backbone."
 STAGE = "start"
 """Name of the checkpoint with the weights that a run started from."""
-FOREIGN: dict[str, str] = {}
+FOREIGN = {"lerobot": "vla.interop.lerobot.refinement:load_refinement"}
 """{kind of a policy folder: "module:function" that loads it}."""
+
+FOREIGN_CHECKS = {"lerobot": "vla.interop.lerobot.refinement:check_refinement"}
+"""{kind of a policy folder: "module:function" that holds it against the run before it begins}."""
+SAVED = "pretrained_model"
+"""Folder of a run with its policy in the format of another library."""
+
+
+class StartCheck(Protocol):
+    """Check of a policy that is not ours, before the run has a folder."""
+
+    def __call__(
+        self,
+        config: RobotConfig,
+        simulator: Simulator,
+        start: PolicyStart,
+        starts: StartManifest,
+    ) -> None: ...
 
 
 class StartLoader(Protocol):
@@ -93,12 +110,9 @@ def check_start(config: RobotConfig, simulator: Simulator, starts: StartManifest
     if config.policy.path is None or config.resume is not None:
         return
     start = read_policy_start(config.policy.path)
-    if start.kind == "lerobot":
-        if start.kind not in FOREIGN:
-            raise ValueError(
-                f"policy.path={start.name} is a checkpoint of LeRobot, which this version can "
-                "evaluate (vla-eval), not train: give a run or an export of ours"
-            )
+    if start.kind in FOREIGN:
+        check: StartCheck = load_target(FOREIGN_CHECKS[start.kind])
+        check(config, simulator, start, starts)
         return
     spec = read_policy_spec(start.folder)
     owner = f"the policy of policy.path={start.name}"
