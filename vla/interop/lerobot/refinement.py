@@ -8,8 +8,8 @@ weights beside the unchanged config.json and processors, which LeRobot's `from_p
 from __future__ import annotations
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from vla.build import resolve_device
 from vla.config.policy_start import PolicyStart
@@ -87,8 +87,9 @@ def load_refinement(
                 copy_checkpoint(start.folder, own)
         record_start(run, describe_start(start, read_safetensors(own / WEIGHTS, REMEDY)))
     device = str(resolve_device(config.train.device))
-    section: Any = config.policy
-    policy = open_act(own, section.declared, config.model.detach_critic, device)
+    names = [field.name for field in fields(LeRobotSettings)]
+    settings = LeRobotSettings(**{name: getattr(config.policy, name) for name in names})
+    policy = open_act(own, settings, config.model.detach_critic, device)
     broadcast_weights(policy, run.processes)
     run.results["model"] = {
         "num_parameters": num_parameters(policy),
