@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vla.devices import to_device
 from vla.finite_checks import check_finite
 from vla.models.heads import ValueHead
 from vla.policies.regression import draw_laplace
@@ -185,6 +186,7 @@ class ActPolicy(nn.Module):
     @torch.no_grad()
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
         """`count` further decisions for every row; those of a row are adjacent."""
+        trace = to_device(trace, self.log_scale.device)
         return self._decide(trace["features"].repeat_interleave(count, 0), greedy=False)
 
     def _decide(self, features: Float[Tensor, "B H d"], greedy: bool) -> Decision:
@@ -205,6 +207,7 @@ class ActPolicy(nn.Module):
 
     def score(self, observation: Observation, trace: Trace) -> ActionScores:
         """Log-probabilities, entropies [B, L] and values [B] of stored draws."""
+        trace = to_device(trace, self.log_scale.device)
         stored = trace.get("features")
         features = self.features(observation) if stored is None else stored
         distribution = self.distribution(features)

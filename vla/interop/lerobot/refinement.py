@@ -11,7 +11,6 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
-from vla.build import resolve_device
 from vla.config.policy_start import PolicyStart
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
@@ -63,6 +62,11 @@ def check_refinement(
             f"policy.statistics (data): {owner} keeps the normalisation of its processors: leave "
             "policy.statistics out"
         )
+    if config.train.precision == "bf16":
+        raise ValueError(
+            f"train.precision (bf16): {owner} computes in the precision of its own config.json: "
+            "leave train.precision out"
+        )
     try:
         declared.check(simulator.action_spec, simulator.proprio_size)
     except ValueError as error:
@@ -86,7 +90,7 @@ def load_refinement(
             if run.processes.is_main:
                 copy_checkpoint(start.folder, own)
         record_start(run, describe_start(start, read_safetensors(own / WEIGHTS, REMEDY)))
-    device = str(resolve_device(config.train.device))
+    device = str(run.processes.device)
     names = [field.name for field in fields(LeRobotSettings)]
     settings = LeRobotSettings(**{name: getattr(config.policy, name) for name in names})
     policy = open_act(own, settings, config.model.detach_critic, device)
